@@ -16,12 +16,14 @@ from yggdrasill.gateway.tables import JSON_COLUMNS, bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE
 
 __all__ = [
+    "Transition",
     "add_event",
     "end",
     "event_of",
     "find",
     "give_back",
     "insert",
+    "is_claimed",
     "is_queued",
     "job_of",
     "request_of",
@@ -39,6 +41,14 @@ select_jobs = sa.select(*(jobs.c[name] for name in JOB_FIELDS))
 
 
 _JSON_INDEXES = tuple(JOB_FIELDS.index(name) for name in JSON_COLUMNS)
+
+# What every job executes is built once: building a statement takes longer than SQLite takes to execute it.
+_FIND = select_jobs.where(jobs.c.job_id == sa.bindparam("id_"))
+_REQUEST = sa.select(bodies.c.request).where(bodies.c.job_id == sa.bindparam("id_"))
+_INSERT, _INSERT_BODY, _INSERT_EVENT = jobs.insert(), bodies.insert(), events.insert().inline()
+_SET_OUTPUT = bodies.update().where(bodies.c.job_id == sa.bindparam("id_")).values(output=sa.bindparam("output_"))
+_EXPIRES = sa.bindparam("now_", type_=sa.Float) + jobs.c.retention
+_WEBHOOK_STATE = sa.case((jobs.c.webhook.is_not(None), "pending"), else_=None)
 
 
 def to_text(value: Any) -> str:
@@ -61,13 +71,13 @@ def find(transaction: Transaction, job_id: str, *conditions: Any) -> Job | None:
     if not job_id.isprintable():
         # PostgreSQL refuses some of the other texts
         return None
-    row = transaction.execute(select_jobs.where(jobs.c.job_id == job_id, *conditions)).first()
+    row = transaction.execute(_FIND.where(*conditions) if conditions else _FIND, {"id_": job_id}).first()
     return None if row is None else job_of(row)
 
 
 def request_of(transaction: Transaction, job_id: str) -> dict[str, Any]:
     """Return the request of a job; ``{}`` if the job does not exist."""
-    text = transaction.execute(sa.select(bodies.c.request).where(bodies.c.job_id == job_id)).scalar()
+    text = transaction.execute(_REQUEST, {"id_": job_id}).scalar()
     return {} if text is None else dict(json.loads(text))
 
 
@@ -75,54 +85,88 @@ def insert(transaction: Transaction, job: Job, request: Mapping[str, Any], neede
     """Insert a job with its request and its first event."""
     values = {name: getattr(job, name) for name in JOB_FIELDS}
     values |= {name: None if values[name] is None else to_text(values[name]) for name in JSON_COLUMNS}
-    transaction.execute(jobs.insert(), values)
-    transaction.execute(bodies.insert(), {"job_id": job.job_id, "request": to_text(request)})
+    transaction.execute(_INSERT, values)
+    transaction.execute(_INSERT_BODY, {"job_id": job.job_id, "request": to_text(request)})
     if needed:
         transaction.execute(needs.insert(), [{"job_id": job.job_id, "needed": other} for other in needed])
     transaction.add(QUEUED)
     add_event(transaction, job, STATUS, {"status": job.status})
 
 
+class Transition:
+    """A change of a row to ``status``, built once for many uses.
+
+    ``conditions`` must hold besides the state that precedes it. Columns are set to the expressions in ``computed``, and those of ``given`` to
+    the values that `apply` receives. Further parameters of the expressions are bound by `apply` too.
+    """
+
+    def __init__(
+        self, status: str, conditions: Sequence[Any] = (), given: Sequence[str] = (), computed: Mapping[str, Any] | None = None
+    ) -> None:
+        self._json = [name for name in given if name in JSON_COLUMNS]
+        self._given = tuple(given)
+        values = {**(computed or {}), **{name: sa.bindparam(f"new_{name}", type_=jobs.c[name].type) for name in given}}
+        self._statement = (
+            jobs.update()
+            .where(jobs.c.job_id == sa.bindparam("id_"), jobs.c.status.in_(PREDECESSORS[status]), *conditions)
+            .values(status=status, **values)
+            .returning(*(jobs.c[name] for name in JOB_FIELDS))
+        )
+
+    def apply(self, transaction: Transaction, job_id: str, values: Mapping[str, Any], **parameters: Any) -> Job | None:
+        """Change the row of a job and return it, or None if its state may not precede this one or a condition fails."""
+        new = {**values, **{name: to_text(values[name]) for name in self._json if values[name] is not None}}
+        bound = {f"new_{name}": new[name] for name in self._given}
+        row = transaction.execute(self._statement, {"id_": job_id, **bound, **parameters}).first()
+        if row is None:
+            return None
+        transaction.counts.pop(QUEUED, None)
+        return job_of(row)
+
+
 def transition(transaction: Transaction, job_id: str, status: str, *conditions: Any, **values: Any) -> Job | None:
-    """Bring a row to ``status`` and set ``values``. Return the job, or None if its state may not precede that one or a condition fails."""
-    for name in JSON_COLUMNS:
-        if values.get(name) is not None:
-            values[name] = to_text(values[name])
-    statement = (
-        jobs.update()
-        .where(jobs.c.job_id == job_id, jobs.c.status.in_(PREDECESSORS[status]), *conditions)
-        .values(status=status, **values)
-        .returning(*(jobs.c[name] for name in JOB_FIELDS))
-    )
-    row = transaction.execute(statement).first()
-    if row is None:
-        return None
-    transaction.counts.pop(QUEUED, None)
-    return job_of(row)
+    """Bring a row to ``status`` and set ``values``, which may be expressions. Return as `Transition.apply`."""
+    computed = {name: value for name, value in values.items() if isinstance(value, sa.ColumnElement)}
+    given = {name: value for name, value in values.items() if name not in computed}
+    return Transition(status, conditions, tuple(given), computed).apply(transaction, job_id, given)
+
+
+is_claimed = (jobs.c.status == IN_PROGRESS, jobs.c.owner == sa.bindparam("owner_"), jobs.c.call_key == sa.bindparam("call_key_"))
+"""The conditions under which a running job still is that of a claim, whose owner and key are the parameters."""
+
+_ENDED = ("finished", "error", "owner", "lease_until", "webhook_at")
+_ENDS = {status: Transition(status, (), _ENDED, {"expires": _EXPIRES, "webhook_state": _WEBHOOK_STATE}) for status in FINAL}
+_ENDS_OF_CLAIMS = {
+    status: Transition(status, is_claimed, _ENDED, {"expires": _EXPIRES, "webhook_state": _WEBHOOK_STATE}) for status in FINAL
+}
 
 
 def end(
-    transaction: Transaction, job_id: str, status: str, *conditions: Any, error: Mapping[str, Any] | None = None, output: Any = None
+    transaction: Transaction,
+    job_id: str,
+    status: str,
+    *conditions: Any,
+    claimed: Job | None = None,
+    error: Mapping[str, Any] | None = None,
+    output: Any = None,
 ) -> Job | None:
-    """End a job: its output, its last event, its webhook, and what follows from it for a composite. Return as `transition`."""
+    """End a job: its output, its last event, its webhook, and what follows from it for a composite. Return as `Transition.apply`.
+
+    With ``claimed`` the job must still be that of the claim; ``conditions`` must hold too.
+    """
     now = transaction.now
-    job = transition(
-        transaction,
-        job_id,
-        status,
-        *conditions,
-        finished=now,
-        expires=now + jobs.c.retention,
-        error=None if error is None else dict(error),
-        owner=None,
-        lease_until=None,
-        webhook_state=sa.case((jobs.c.webhook.is_not(None), "pending"), else_=None),
-        webhook_at=now,
-    )
+    values = {"finished": now, "error": None if error is None else dict(error), "owner": None, "lease_until": None, "webhook_at": now}
+    if claimed is not None:
+        job = _ENDS_OF_CLAIMS[status].apply(transaction, job_id, values, now_=now, owner_=claimed.owner, call_key_=claimed.call_key)
+    elif conditions:
+        computed = {"expires": now + jobs.c.retention, "webhook_state": _WEBHOOK_STATE}
+        job = transition(transaction, job_id, status, *conditions, **values, **computed)
+    else:
+        job = _ENDS[status].apply(transaction, job_id, values, now_=now)
     if job is None:
         return None
     if output is not None:
-        transaction.execute(bodies.update().where(bodies.c.job_id == job_id).values(output=to_text(output)))
+        transaction.execute(_SET_OUTPUT, {"id_": job_id, "output_": to_text(output)})
     add_event(transaction, job, STATUS, {"status": status, **({} if error is None else {"error": dict(error)})})
     if job.kind == COMPOSITE and status != COMPLETED:
         _cancel_steps(transaction, job.job_id)
@@ -197,7 +241,7 @@ def give_back(
 def add_event(transaction: Transaction, job: Job, kind: str, data: Mapping[str, Any]) -> None:
     """Append an event to those of a job."""
     values = {"job_id": job.job_id, "principal": job.principal, "kind": kind, "data": to_text(data), "created": transaction.now}
-    transaction.execute(events.insert().inline(), values)
+    transaction.execute(_INSERT_EVENT, values)
     transaction.wrote_events = True
 
 

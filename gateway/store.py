@@ -29,6 +29,8 @@ _MAX_ROWS = 10_000
 _MOST_AHEAD = 1000
 _EVENT_COLUMNS = (events.c.seq, events.c.job_id, events.c.principal, events.c.kind, events.c.data, events.c.created)
 _COUNT_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == IN_QUEUE)
+_OF_KEY = select_jobs.where(jobs.c.principal == sa.bindparam("principal_"), jobs.c.key == sa.bindparam("key_"))
+_OUTPUT = sa.select(bodies.c.output).where(bodies.c.job_id == sa.bindparam("id_"))
 _COUNT_UNFINISHED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.not_in(FINAL))
 
 
@@ -63,7 +65,7 @@ class JobStore:
             if known is not None:
                 return known, True
             if new.key is not None:
-                row = transaction.execute(select_jobs.where(jobs.c.principal == new.principal, jobs.c.key == new.key)).first()
+                row = transaction.execute(_OF_KEY, {"principal_": new.principal, "key_": new.key}).first()
                 if row is not None:
                     return _same(job_of(row), new), False
             self._check_room(transaction, new)
@@ -116,7 +118,7 @@ class JobStore:
         """Return the job of an idempotency key, or None."""
 
         def action(transaction: Transaction) -> Job | None:
-            row = transaction.execute(select_jobs.where(jobs.c.principal == principal, jobs.c.key == key)).first()
+            row = transaction.execute(_OF_KEY, {"principal_": principal, "key_": key}).first()
             return None if row is None else job_of(row)
 
         return self._database.read(action)
@@ -126,7 +128,7 @@ class JobStore:
 
         def action(transaction: Transaction) -> tuple[Job, Any]:
             job = _existing(transaction, job_id, principal)
-            text = transaction.execute(sa.select(bodies.c.output).where(bodies.c.job_id == job_id)).scalar()
+            text = transaction.execute(_OUTPUT, {"id_": job_id}).scalar()
             return job, None if text is None else json.loads(text)
 
         return self._database.read(action)

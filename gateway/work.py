@@ -17,7 +17,19 @@ import sqlalchemy as sa
 
 from yggdrasill.gateway.database import Database, Transaction
 from yggdrasill.gateway.models import COMPOSITE, POOL, STATUS, Job
-from yggdrasill.gateway.rows import add_event, end, find, give_back, is_queued, job_of, request_of, select_jobs, to_text, transition
+from yggdrasill.gateway.rows import (
+    Transition,
+    add_event,
+    end,
+    find,
+    give_back,
+    is_queued,
+    job_of,
+    request_of,
+    select_jobs,
+    to_text,
+    transition,
+)
 from yggdrasill.gateway.tables import asset_uses, bodies, events, jobs, needs, workers
 from yggdrasill.protocol.states import CANCELLED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT
 
@@ -28,6 +40,29 @@ WORKER = "worker"
 _SWEEP_ROWS = 500
 _KEPT_STOPS, _STOP_PAUSE = 60.0, 10.0
 _SENT = ("sent", "failed")
+
+# built once, as in `yggdrasill.gateway.rows`
+_IS_DUE = jobs.c.not_before <= sa.bindparam("now_")
+_GROUPS = (
+    sa.select(jobs.c.kind, jobs.c.target, sa.func.count())
+    .where(is_queued, jobs.c.kind != POOL, _IS_DUE)
+    .group_by(jobs.c.kind, jobs.c.target)
+)
+_RUNNING = (
+    sa.select(jobs.c.place, sa.func.count())
+    .where(jobs.c.status == IN_PROGRESS, jobs.c.kind.not_in((POOL, COMPOSITE)))
+    .group_by(jobs.c.place)
+)
+_FIRST = (
+    select_jobs.where(is_queued, jobs.c.kind == sa.bindparam("kind_"), jobs.c.target == sa.bindparam("target_"), _IS_DUE)
+    .order_by(jobs.c.priority.desc(), jobs.c.position, jobs.c.job_id)
+    .limit(sa.bindparam("limit_", type_=sa.Integer))
+)
+_TAKE = Transition(
+    IN_PROGRESS,
+    (is_queued, jobs.c.attempts == sa.bindparam("attempts_")),
+    ("started", "owner", "lease_until", "place", "attempts", "call_key"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,13 +99,10 @@ class Work:
 
     def groups(self) -> Future[tuple[list[Group], dict[str, int]]]:
         """Return the groups of jobs that may be taken now, except those of pools, and the number of running jobs of each endpoint."""
-        statement = sa.select(jobs.c.kind, jobs.c.target, sa.func.count()).where(is_queued, jobs.c.kind != POOL)
-        running = sa.select(jobs.c.place, sa.func.count()).where(jobs.c.status == IN_PROGRESS, jobs.c.kind.not_in((POOL, COMPOSITE)))
 
         def action(transaction: Transaction) -> tuple[list[Group], dict[str, int]]:
-            due = statement.where(jobs.c.not_before <= transaction.now).group_by(jobs.c.kind, jobs.c.target)
-            groups = [Group(*row) for row in transaction.execute(due)]
-            places = transaction.execute(running.group_by(jobs.c.place)).all()
+            groups = [Group(*row) for row in transaction.execute(_GROUPS, {"now_": transaction.now})]
+            places = transaction.execute(_RUNNING).all()
             return groups, {str(place): int(count) for place, count in places}
 
         return self._database.read(action)
@@ -111,9 +143,7 @@ class Work:
     def finish(self, claimed: Job, status: str, *, output: Any = None, error: Mapping[str, Any] | None = None) -> Future[Job | None]:
         """End a job with its result. Return None if another claim has replaced this one: its result counts."""
         return self._database.write(
-            lambda transaction: end(
-                transaction, claimed.job_id, status, jobs.c.status == IN_PROGRESS, *_is_mine(claimed), error=error, output=output
-            )
+            lambda transaction: end(transaction, claimed.job_id, status, claimed=claimed, error=error, output=output)
         )
 
     def give_back(
@@ -288,28 +318,23 @@ class Work:
 
 
 def _first(transaction: Transaction, kind: str, target: str, limit: int) -> list[Job]:
-    wanted = is_queued, jobs.c.kind == kind, jobs.c.target == target, jobs.c.not_before <= transaction.now
-    statement = select_jobs.where(*wanted).order_by(jobs.c.priority.desc(), jobs.c.position, jobs.c.job_id).limit(limit)
-    return [job_of(row) for row in transaction.execute(statement)]
+    values = {"kind_": kind, "target_": target, "now_": transaction.now, "limit_": limit}
+    return [job_of(row) for row in transaction.execute(_FIRST, values)]
 
 
 def _take(transaction: Transaction, known: Job, place: str, owner: str, lease_seconds: float) -> Job | None:
     """Take a job if it still is as it is known, with its composite."""
     attempt = known.attempts + 1
-    job = transition(
-        transaction,
-        known.job_id,
-        IN_PROGRESS,
-        is_queued,
-        jobs.c.attempts == known.attempts,
-        started=transaction.now,
-        owner=owner,
-        lease_until=transaction.now + lease_seconds,
-        place=place,
-        attempts=attempt,
+    values = {
+        "started": transaction.now,
+        "owner": owner,
+        "lease_until": transaction.now + lease_seconds,
+        "place": place,
+        "attempts": attempt,
         # each claim is another call; one that takes over a claim repeats its call
-        call_key=f"{known.job_id}.{secrets.token_hex(4)}",
-    )
+        "call_key": f"{known.job_id}.{secrets.token_hex(4)}",
+    }
+    job = _TAKE.apply(transaction, known.job_id, values, attempts_=known.attempts)
     if job is None:
         return None
     add_event(transaction, job, STATUS, {"status": IN_PROGRESS, "endpoint": place, "attempt": attempt})
