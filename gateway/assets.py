@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -64,6 +66,9 @@ class AssetStore:
         self._database, self._bounds = database, bounds
         self.files = ThreadedStore(SharedFolderStore(folder, max_artifact_bytes=min(bounds.largest, bounds.quota)))
         self._counted, self._counted_at = 0, -1e9
+        #: Received bytes that wait for their rows, by hash, with the number of their uploads.
+        self._received: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._orphans_at = time.monotonic()
         self._claim(folder)
 
@@ -109,12 +114,15 @@ class AssetStore:
     # -- adding -------------------------------------------------------------------------------------------------
 
     async def receive(self, chunks: AsyncIterable[Data], expected: str | None = None) -> str:
-        """Store the bytes of ``chunks`` and return their hash. `record` or `discard` must follow.
+        """Store the bytes of ``chunks`` and return their hash. `record` or `discard` must follow; until then the bytes are kept.
 
         Raises:
             CorruptData: their hash is not ``expected``. LimitExceeded: larger than an asset may be. StorageFailed: the disk fails.
         """
-        return await self.files.put_stream(chunks, hash=expected)
+        digest = await self.files.put_stream(chunks, hash=expected)
+        with self._lock:
+            self._received[digest] += 1
+        return digest
 
     async def record(
         self,
@@ -143,11 +151,20 @@ class AssetStore:
             raise
         if found[0].hash != digest:
             self.discard(digest)
+        else:
+            self._release(digest)
         return found
 
     def discard(self, digest: str) -> None:
-        """Delete received bytes in the background, unless an asset has them."""
+        """Delete received bytes in the background, unless an asset has them or another upload has just brought them."""
+        self._release(digest)
         self._database.write(lambda transaction: self._drop(transaction, [digest]))
+
+    def _release(self, digest: str) -> None:
+        with self._lock:
+            self._received[digest] -= 1
+            if self._received[digest] <= 0:
+                del self._received[digest]
 
     def _inserting(
         self,
@@ -236,7 +253,9 @@ class AssetStore:
         """Delete the bytes that no row refers to. Inside a writing transaction no other gateway adds one."""
         for digest in digests:
             if transaction.execute(sa.select(assets.c.asset_id).where(assets.c.hash == digest).limit(1)).first() is None:
-                self.files.local.delete(digest)
+                with self._lock:
+                    if digest not in self._received:
+                        self.files.local.delete(digest)
 
     async def mint(
         self, digest: str, *, principal: str, seen_by: str | None, name: str, lifetime: float | None, limit: int | None

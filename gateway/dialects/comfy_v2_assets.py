@@ -78,6 +78,8 @@ class AssetDialect:
             raise _mismatch()
         name = _file_name(form.text("file_path") or form.file_name or "upload.bin")
         content_type, lifetime = _content_type(form.text("content_type")), _lifetime(form.text("expires_in"))
+        # from here on the store discards the bytes if they are not recorded
+        form.digest = None
         return await self._assets.record(
             digest, principal=principal.name, name=name, content_type=content_type, lifetime=lifetime, limit=principal.quota_bytes
         )
