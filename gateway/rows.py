@@ -23,7 +23,6 @@ __all__ = [
     "find",
     "give_back",
     "insert",
-    "is_claimed",
     "is_queued",
     "job_of",
     "request_of",
@@ -131,13 +130,13 @@ def transition(transaction: Transaction, job_id: str, status: str, *conditions: 
     return Transition(status, conditions, tuple(given), computed).apply(transaction, job_id, given)
 
 
-is_claimed = (jobs.c.status == IN_PROGRESS, jobs.c.owner == sa.bindparam("owner_"), jobs.c.call_key == sa.bindparam("call_key_"))
+_IS_CLAIMED = (jobs.c.status == IN_PROGRESS, jobs.c.owner == sa.bindparam("owner_"), jobs.c.call_key == sa.bindparam("call_key_"))
 """The conditions under which a running job still is that of a claim, whose owner and key are the parameters."""
 
 _ENDED = ("finished", "error", "owner", "lease_until", "webhook_at")
 _ENDS = {status: Transition(status, (), _ENDED, {"expires": _EXPIRES, "webhook_state": _WEBHOOK_STATE}) for status in FINAL}
 _ENDS_OF_CLAIMS = {
-    status: Transition(status, is_claimed, _ENDED, {"expires": _EXPIRES, "webhook_state": _WEBHOOK_STATE}) for status in FINAL
+    status: Transition(status, _IS_CLAIMED, _ENDED, {"expires": _EXPIRES, "webhook_state": _WEBHOOK_STATE}) for status in FINAL
 }
 
 

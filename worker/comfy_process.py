@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +23,15 @@ from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.training import clean_environment
 from yggdrasill.worker.workspace import Workspace
 
-__all__ = ["ComfyService", "End", "Profile", "RunningComfy"]
+__all__ = ["CRASH_SECONDS", "ComfyService", "End", "Profile", "RunningComfy", "run_beside"]
 
 Result = TypeVar("Result")
+Ended = TypeVar("Ended")
 
 _LOG = logging.getLogger("yggdrasill.worker")
 _POLL = 0.05
-_CRASH_SECONDS = 3.0
+CRASH_SECONDS = 3.0
+"""Seconds within which the end of a process is noticed after its connections are lost."""
 _COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _KINDS = (
     "audio_encoders", "checkpoints", "classifiers", "clip_vision", "configs", "controlnet", "diffusers", "diffusion_models", "embeddings", "gligen",
@@ -150,24 +152,14 @@ class ComfyService:
         Raises:
             RunError (code ``comfy_crashed``): ComfyUI ended; the message has its last output.
         """
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, running.ended}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not isinstance(task.exception(), EndpointUnreachable):
-                return task.result()
-            # a lost connection is the first sign of a crash
-            await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
-            if not running.ended.done():
-                return await task
-            end = running.ended.result()
-            raise RunError(
+
+        def crashed(end: End) -> RunError:
+            return RunError(
                 f"ComfyUI ended while the job ran (return code {end.code}). It is started again. Its last output:\n{end.output}",
                 code="comfy_crashed",
             )
-        finally:
-            if not task.done():
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+        return await run_beside(running.ended, work, crashed)
 
     async def close(self) -> None:
         """Stop ComfyUI."""
@@ -266,7 +258,25 @@ class ComfyService:
         running, self._running = self._running, None
         if running is not None:
             await asyncio.to_thread(stop_processes, [running.process])
-            await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
+            await asyncio.wait({running.ended}, timeout=CRASH_SECONDS)
+
+
+async def run_beside(ended: asyncio.Task[Ended], work: Coroutine[Any, Any, Result], crashed: Callable[[Ended], RunError]) -> Result:
+    """Return the result of ``work``, which uses a process. When the task ``ended`` of the process is done, stop it and raise ``crashed``."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not isinstance(task.exception(), EndpointUnreachable):
+            return task.result()
+        # a lost connection is the first sign of a crash
+        await asyncio.wait({ended}, timeout=CRASH_SECONDS)
+        if not ended.done():
+            return await task
+        raise crashed(ended.result())
+    finally:
+        if not task.done():
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _answers(server: ComfyServer) -> bool:

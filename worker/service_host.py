@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from yggdrasill.cli.comfy_processes import parent_pipe
-from yggdrasill.errors import EndpointFailed, EndpointUnreachable, MissingFile, RunError, UnknownName
+from yggdrasill.errors import EndpointFailed, MissingFile, RunError, UnknownName
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.server_ext.auth import load_or_create_secret
 from yggdrasill.server_ext.parent_watchdog import PARENT_PIPE
-from yggdrasill.worker.comfy_process import ComfyService
+from yggdrasill.worker.comfy_process import CRASH_SECONDS, ComfyService, End, run_beside
 from yggdrasill.worker.failures import Scrubber
 from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.training import clean_environment
@@ -34,7 +34,6 @@ Guard = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
 _LOG = logging.getLogger("yggdrasill.worker")
 _POLL = 0.05
-_CRASH_SECONDS = 3.0
 _STOP_SECONDS = 10.0
 _TAIL_LINES = 20
 
@@ -96,7 +95,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     url: str
     data_dir: Path
-    ended: asyncio.Task[int]
+    ended: asyncio.Task[End]
 
 
 class _HeadlessProcess:
@@ -122,30 +121,21 @@ class _HeadlessProcess:
 
     async def guard(self, running: _Running, work: Coroutine[Any, Any, Result]) -> Result:
         """Return the result of ``work``. Raise `RunError` (code ``host_crashed``) as soon as the endpoint has ended."""
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({task, running.ended}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not isinstance(task.exception(), EndpointUnreachable):
-                return task.result()
-            # a lost connection is the first sign of a crash
-            await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
-            if not running.ended.done():
-                return await task
-            raise RunError(
-                f"The worker's host ended while the job ran (return code {running.ended.result()}). It is started again. Its last output:\n{self._tail()}",
+
+        def crashed(end: End) -> RunError:
+            return RunError(
+                f"The worker's host ended while the job ran (return code {end.code}). It is started again. Its last output:\n{end.output}",
                 code="host_crashed",
             )
-        finally:
-            if not task.done():
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+        return await run_beside(running.ended, work, crashed)
 
     async def close(self) -> None:
         """Stop the endpoint."""
         running, self._running = self._running, None
         if running is not None:
             await asyncio.to_thread(_stop, running.process)
-            await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
+            await asyncio.wait({running.ended}, timeout=CRASH_SECONDS)
         self._pipes.close()
         self._pipe = None
 
@@ -154,7 +144,7 @@ class _HeadlessProcess:
         if self._pipe is None:
             self._pipe = self._pipes.enter_context(parent_pipe())
         process = await asyncio.to_thread(self._spawn, data_dir)
-        ended = asyncio.create_task(_end_of(process))
+        ended = asyncio.create_task(self._end_of(process))
         try:
             line = await asyncio.wait_for(asyncio.to_thread(_first_line, process), self._settings.start_seconds)
             url = str(json.loads(line)["url"])
@@ -194,6 +184,12 @@ class _HeadlessProcess:
                 f"The worker's host cannot be started ({error.strerror}). Correct HOST_PYTHON.", code="host_start_failed"
             ) from error
 
+    async def _end_of(self, process: subprocess.Popen[bytes]) -> End:
+        """Wait until a process has ended and return how it ended; the next start replaces its log."""
+        while (code := process.poll()) is None:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(_POLL)
+        return End(code, self._tail())
+
     def _tail(self) -> str:
         try:
             text = (self._folder / "server.log").read_text(encoding="utf-8", errors="replace")
@@ -229,13 +225,6 @@ def graph_config(folder: Path, graph_id: str) -> dict[str, Any] | None:
     if kind is None:
         raise UnknownName(f"The file of graph {graph_id!r} describes no graph, pipeline, stage or world.", code="invalid_graph")
     return {"kind": kind.name, "config": config}
-
-
-async def _end_of(process: subprocess.Popen[bytes]) -> int:
-    """Wait until a process has ended and return its return code."""
-    while (code := process.poll()) is None:  # noqa: ASYNC110 - a process has no event
-        await asyncio.sleep(_POLL)
-    return code
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:

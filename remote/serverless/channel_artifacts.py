@@ -50,7 +50,7 @@ class ChannelArtifacts:
         """Keep the verified bytes of an artifact: in memory if a message can have them, else in the store.
 
         Raises:
-            PayloadTooLarge: no message can have them, and there is no store.
+            PayloadTooLarge: no message can have them, and the endpoint has no store.
         """
         if encoded_bytes(data.nbytes) > RUN_BYTES:
             store = await self.store()
@@ -92,7 +92,7 @@ class ChannelArtifacts:
         Artifacts that do not fit are put into the store.
 
         Raises:
-            PayloadTooLarge: they do not fit, and there is no store.
+            PayloadTooLarge: they do not fit, and the endpoint has no store.
         """
         store = await self.store()
         whole: dict[str, Any] = {"type": REQUEST, "protocol": PROTOCOL, **message}

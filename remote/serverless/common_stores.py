@@ -178,7 +178,7 @@ class _Bucket:
             data = memoryview(await answer.bytes_async()).cast("B")
         except FileNotFoundError:
             raise UnknownArtifact(
-                f"Artifact {name} is no longer in the artifact store {self._scheme}://{self._bucket}. Call again.",
+                f"Artifact {name} was deleted from the artifact store {self._scheme}://{self._bucket}. Call again.",
                 hash=name,
                 missing=[name],
             ) from None

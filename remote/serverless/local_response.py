@@ -24,10 +24,10 @@ class LocalResponse(Response):
         self._given = {PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
 
     def release(self) -> None:
-        """Do nothing: there is no connection."""
+        """Do nothing: the answer was made in this process, without a connection."""
 
     def close(self) -> None:
-        """Do nothing: there is no connection."""
+        """Do nothing: the answer was made in this process, without a connection."""
 
     @property
     def status(self) -> int:
